@@ -81,8 +81,9 @@ def method_table(runs: Iterable[Run]) -> pd.DataFrame:
     """
     groups, _ = group_runs(runs)
     ood = dict.fromkeys(split for group in groups for split in group.ood_splits)
-    names = _WHERE if any(group.remark for group in groups) else _WHERE[:-1]
-    names = names if len(groups) > 1 else ()
+    names: tuple[str, ...] = ()
+    if len(groups) > 1:
+        names = _WHERE if any(group.remark for group in groups) else _WHERE[:-1]
     records = []
     for group in groups:
         measures = _measures(group, tuple(ood))
@@ -122,7 +123,8 @@ def format_method_table(frame: pd.DataFrame) -> str:
     names = [name for name in _WHERE if name in frame]
     if names:
         parts = [
-            f"{' · '.join(filter(None, where))}\n{_method_rows(part.drop(columns=names))}"
+            f"{' · '.join(str(value) for value in where if value)}\n"
+            + _method_rows(part.drop(columns=names))
             for where, part in frame.groupby(names, sort=False)
         ]
     else:
