@@ -10,6 +10,7 @@ import yaml
 from toy_files import toy_data, write_toy_file
 
 from lpft.data import fingerprint, load_task
+from lpft.errors import InputError
 from lpft.report import build_report
 from lpft.runs import sweep as sweeps
 from lpft.runs.sweep import train_sweep
@@ -199,3 +200,14 @@ def test_an_overwriting_search_that_was_stopped_goes_on_overwriting(sweep, tmp_p
     trained = pretend(lambda config: config.training.learning_rate)
     train_sweep(found, tmp_path / "D", resume=True)
     assert [config.training.learning_rate for config in trained] == [1e-5, 5e-5, 5e-5]
+
+
+def test_a_search_of_other_settings_is_not_resumed_and_stays(sweep, tmp_path):
+    how = {"methods": ["lp"], "seeds": [0], "grid": {"max_length": [8, 16]}}
+    assert not train_sweep(sweep(**how), tmp_path / "D").failed
+    before = {path: path.read_bytes() for path in tmp_path.glob("D/**/*.json")}
+    changed = sweep(**how, settings={"class_weight": "balanced", "device": "cpu"})
+    with pytest.raises(InputError, match="it was started without class_weight"):
+        train_sweep(changed, tmp_path / "D", resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.glob("D/**/*.json")} == before
+    assert not train_sweep(sweep(**how), tmp_path / "D", resume=True).failed

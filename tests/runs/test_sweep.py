@@ -190,15 +190,20 @@ def test_a_run_that_never_began_takes_other_settings_when_it_is_resumed(config, 
     assert read(tmp_path / "sweep/runs/run/run.json")["config"]["max_length"] == 16
 
 
-def test_a_finished_run_of_other_settings_is_left_and_told(config, tmp_path, trained):
+def test_a_sweep_with_other_settings_than_a_begun_run_trains_nothing(config, tmp_path, trained):
+    """Otherwise its runs would be of the old settings and of the new ones."""
     run_sweep([config("run")], folder=tmp_path / "sweep")
-    before = (tmp_path / "sweep/runs/run/run.json").read_bytes()
-    changed = [config("run", max_length=12), config("more")]
-    trained.clear()
-    result = run_sweep(changed, folder=tmp_path / "sweep", resume=True)
-    assert trained == ["more"]
-    assert "cannot be resumed: it was started with max_length 16" in result.failed[0].reason
-    assert (tmp_path / "sweep/runs/run/run.json").read_bytes() == before
+    before = {path: path.read_bytes() for path in tmp_path.glob("sweep/**/*.json")}
+    for changes, says in (
+        ({"max_length": 12}, "cannot be resumed: it was started with max_length 16"),
+        ({"save_features": True}, "is finished, but its features were not saved"),
+    ):
+        changed = [config("more", **changes), config("run", **changes)]
+        trained.clear()
+        with pytest.raises(InputError, match=says):
+            run_sweep(changed, folder=tmp_path / "sweep", resume=True)
+        assert trained == []
+        assert {path: path.read_bytes() for path in tmp_path.glob("sweep/**/*.json")} == before
 
 
 def test_a_finished_run_on_a_file_that_changed_is_left_and_told(config, data, tmp_path, trained):

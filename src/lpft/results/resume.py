@@ -48,11 +48,23 @@ def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
     """The run that ``record`` describes if it is finished; None if it must be continued.
 
     Raises:
-        InputError: the run has other settings, lacks files that ``config`` asks for, or is damaged.
+        InputError: as :func:`check_continues`, or it is damaged.
+    """
+    check_continues(config, record)
+    if record.status != "finished":
+        return None
+    return RunResult(config.output_dir, read_metrics(config.output_dir))
+
+
+def check_continues(config: RunConfig, record: RunRecord) -> None:
+    """Refuse to go on with a run, or to leave a finished one, as another one than it was.
+
+    Raises:
+        InputError: the run has other settings, or lacks files that ``config`` asks for.
     """
     folder = config.output_dir
     if not record.began:
-        return None
+        return
     check_same_settings(folder, record.config, config.flat())
     recorded, requested = (
         record.config.get("keep_checkpoints", False),
@@ -66,7 +78,7 @@ def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
             f"or give {named('overwrite=True')} to train it again"
         )
     if record.status != "finished":
-        return None
+        return
     saved = record.config.get("save_model", True)
     if config.output.save_model and not saved:
         raise InputError(
@@ -82,7 +94,6 @@ def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
     check_same_output(folder, record, config.output)
     if saved and not config.output.save_model:
         logger.info("%s has its weights already, which stay", folder)
-    return RunResult(folder, read_metrics(folder))
 
 
 def check_same_output(folder: Path, record: RunRecord, settings: OutputSettings) -> None:
@@ -96,8 +107,9 @@ def check_same_output(folder: Path, record: RunRecord, settings: OutputSettings)
     for name in ("target_accuracy", "target_coverage", "abstain_below"):
         earlier, requested = record.config.get(name), getattr(settings, name)
         if requested is not None and requested != earlier:
+            how = f"without {named(name)}" if earlier is None else f"with {named(name)} {earlier}"
             raise InputError(
-                f"'{folder}' is finished, with {named(name)} {earlier}: leave it out and give lpft "
+                f"'{folder}' is finished, {how}: leave it out and give lpft "
                 f"predict {named(name)} {requested}, or give {named('overwrite=True')} to train it "
                 "again"
             )

@@ -38,6 +38,7 @@ from lpft.results.resume import (
     State,
     SweepRecord,
     SweepResult,
+    check_continues,
     check_inputs_of_finished,
     finished_run,
     read_metrics,
@@ -104,11 +105,14 @@ def train_sweep(
     how |= {"cpus_per_run": cpus_per_run, "gpus_per_run": gpus_per_run}
     if sweep.grid is None:
         return run_sweep(runs, folder=folder, **how, resume=resume, overwrite=overwrite)
+    points = sweep.points(folder)
+    if resume:  # before search.json begins anew
+        _check_begun([p.config for group in points.values() for p in group], folder / SEARCH)
     # Both records are written before any run, so that a killed sweep knows what it replaces.
     begin_sweep(runs, folder=folder, **how, resume=resume, overwrite=overwrite)
     searched = search_grid(
         sweep.cells,
-        sweep.points(folder),
+        points,
         seed=sweep.grid.seed,
         folder=folder,
         how=how,
@@ -195,6 +199,8 @@ def run_sweep(
     A run that fails, for whatever reason, does not stop the others. With ``resume`` finished runs
     are left as they are, failed and interrupted ones are tried again; with ``overwrite`` all are
     trained again, and runs of an older sweep in ``folder`` that ``configs`` lacks are removed.
+    A run that was begun with other settings stops a resumed sweep before it trains: otherwise its
+    runs would be of the old settings and of the new ones.
 
     Args:
         configs: the runs; those that are equal, folder included, are run once.
@@ -209,6 +215,8 @@ def run_sweep(
         InputError: two different runs have one folder, the executor cannot be used, or a folder
             holds results that the call does not resume or replace. Nothing is begun then.
     """
+    if resume:
+        _check_begun(configs, folder)
     begin_sweep(
         configs,
         folder=folder,
@@ -305,6 +313,19 @@ def _check_output(folder: Path, runs: Sequence[Path], *, resume: bool, overwrite
     if not resume:
         for run in runs:
             check_output(run, resume=False, overwrite=overwrite)
+
+
+def _check_begun(runs: Sequence[RunConfig], folder: Path) -> None:
+    """Refuse to resume a sweep with other settings than those with which its runs were begun."""
+    sweep = read_sweep(folder)
+    for config in runs:
+        try:
+            record = read_record(config.output_dir)
+            replaced = sweep is not None and sweep.replaces(config.output_dir)
+        except InputError:
+            continue  # a damaged record is a failure of that run
+        if record is not None and not replaced:
+            check_continues(config, record)
 
 
 def _plan(config: RunConfig, record: SweepRecord, impossible: str | None) -> Attempt | RunOutcome:
