@@ -204,10 +204,11 @@ def test_an_overwriting_search_that_was_stopped_goes_on_overwriting(sweep, tmp_p
 
 def test_a_search_of_other_settings_is_not_resumed_and_stays(sweep, tmp_path):
     how = {"methods": ["lp"], "seeds": [0], "grid": {"max_length": [8, 16]}}
-    assert not train_sweep(sweep(**how), tmp_path / "D").failed
+    usual = sweep(**how, settings={"device": "cpu"})
+    assert not train_sweep(usual, tmp_path / "D").failed
     before = {path: path.read_bytes() for path in tmp_path.glob("D/**/*.json")}
     changed = sweep(**how, settings={"class_weight": "balanced", "device": "cpu"})
     with pytest.raises(InputError, match="it was started without class_weight"):
         train_sweep(changed, tmp_path / "D", resume=True)
     assert {path: path.read_bytes() for path in tmp_path.glob("D/**/*.json")} == before
-    assert not train_sweep(sweep(**how), tmp_path / "D", resume=True).failed
+    assert not train_sweep(usual, tmp_path / "D", resume=True).failed
