@@ -84,24 +84,23 @@ def cell(pool: Pool, rows: np.ndarray, seed: int, learning_rate: float | None) -
     return {"rows": len(rows), "lp": before, "tuned": after, "cpu_seconds": round(seconds, 1)}
 
 
-def summary(folder: Path, setfit: Path | None) -> dict[str, Any]:
-    """Mean and standard deviation over the draws of every set, and the draws themselves."""
-    sets: dict[str, list[dict[str, Any]]] = {}
+def summary(folder: Path, setfit: Path | None) -> dict[str, dict[str, Any]]:
+    """Of each set and size: mean and standard deviation over the draws, and the draws."""
+    sets: dict[str, dict[str, dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.json")):
         name, size, seed = path.stem.split("_")
         draw = {"seed": int(seed), **json.loads(path.read_text())}
         if setfit is not None:
             other = setfit / f"{name}_{size}_setfit_{seed}.json"
             draw["setfit"] = json.loads(other.read_text()) if other.is_file() else None
-        sets.setdefault(f"{name} {size}", []).append(draw)
-    table: dict[str, dict[str, Any]] = {}
-    for name, draws in sets.items():
-        table[name] = {"draws": draws}
-        for key in ("lp", "tuned"):
-            values = [draw[key] for draw in draws]
-            deviation = statistics.stdev(values) if len(values) > 1 else None
-            table[name][key] = {"mean": statistics.fmean(values), "sd": deviation}
-    return table
+        sets.setdefault(name, {}).setdefault(size, {"draws": []})["draws"].append(draw)
+    for sizes in sets.values():
+        for measured in sizes.values():
+            for key in ("lp", "tuned"):
+                values = [draw[key] for draw in measured["draws"]]
+                deviation = statistics.stdev(values) if len(values) > 1 else None
+                measured[key] = {"mean": statistics.fmean(values), "sd": deviation}
+    return sets
 
 
 def main() -> None:
@@ -113,14 +112,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, help="default: that of the method")
-    parser.add_argument("--summary", action="store_true", help="record the table, train nothing")
+    parser.add_argument("--summary", action="store_true", help="record each set, train nothing")
     parser.add_argument("--setfit-cells", type=Path, help="with --summary: SetFit on these draws")
     options = parser.parse_args()
     options.cells.mkdir(parents=True, exist_ok=True)
     if options.summary:
-        rate = options.learning_rate
-        name = "contrastive" if rate is None else f"contrastive_at_{rate:g}"
-        record(name, summary(options.cells, options.setfit_cells))
+        rate = "" if options.learning_rate is None else f"_at_{options.learning_rate:g}"
+        for name, sizes in summary(options.cells, options.setfit_cells).items():
+            record(f"contrastive_{name}{rate}", sizes)
         return
     for seed, name, size in product(
         range(options.first_seed, options.first_seed + options.seeds),

@@ -507,8 +507,12 @@ def plot_tuned(result: Result) -> Figure:
 def contrastive(result: Result) -> str:
     """Accuracy before and after contrastive tuning, and SetFit's on the draws that it has."""
     rows = []
-    for name, measured in result.items():
-        data, _, size = name.partition(" ")
+    measurements = [
+        (data, size, measured)
+        for data, sizes in result["parts"].items()
+        for size, measured in sizes.items()
+    ]
+    for data, size, measured in measurements:
         draws = measured["draws"]
         shared = [draw for draw in draws if draw.get("setfit")]
         setfit = [draw["setfit"] for draw in shared]
@@ -607,6 +611,7 @@ BLOCKS = {
 JOINED = {
     "scaling_rows": ("scaling_", tuple(JOBS)),
     "tuned_rates": ("tuned_rates_", tuple(DATA_SETS)),
+    "contrastive": ("contrastive_", tuple(DATA_SETS)),
 }
 """Tables made of several records: what begins the records' names, and what ends them."""
 
