@@ -674,12 +674,14 @@ def _saved_training(folder: Path) -> dict[str, Any] | None:
 
 
 def _named_as_classes(parameters: dict[str, Any], classes: Sequence[Label]) -> dict[str, Any]:
-    """Parameters from JSON, whose keys are text, with the class names of ``class_weight`` again."""
-    weight = parameters.get("class_weight")
-    if not isinstance(weight, dict):
-        return parameters
+    """Parameters from JSON, whose keys are text, with the names of classes as keys again."""
     names = {str(name): name for name in classes}
-    return parameters | {"class_weight": {names.get(key, key): w for key, w in weight.items()}}
+    by_class = {
+        name: {names.get(key, key): value for key, value in parameters[name].items()}
+        for name in ("class_weight", "label_words")
+        if isinstance(parameters.get(name), dict)
+    }
+    return parameters | by_class
 
 
 def _json_object(path: Path) -> dict[str, Any] | None:

@@ -162,6 +162,21 @@ def test_tsv_quotes_are_ordinary_unless_they_enclose_a_field(tmp_path, encoding)
     assert list(table["label"]) == ["0", "1", "2", "3"]
 
 
+def test_a_blank_between_delimiter_and_quote_is_no_part_of_the_field(tmp_path):
+    """As pandas reads it with skipinitialspace; a quoted text that begins so itself stays."""
+    path = tmp_path / "blanks.csv"
+    path.write_text('"text", "label"\n"good, they say",  "a ""b"", c"\n"plain", "x"\n')
+    expected = pd.read_csv(path, skipinitialspace=True)
+    pd.testing.assert_frame_equal(read_table(path), expected.astype(object))
+    texts = [' "Yes" she said', '  "no"', " a", "b "]
+    pd.DataFrame({"text": texts, "label": ["x", ' "y"', " z", ""]}).to_csv(path, index=False)
+    assert list(read_table(path)["text"]) == texts
+    assert list(read_table(path)["label"]) == ["x", ' "y"', " z", ""]
+    path.write_text('text,label\n"a", "b\nc"\n')
+    with pytest.raises(InputError, match="line 2: not valid CSV"):
+        read_table(path)
+
+
 def test_tsv_lines_end_at_line_feeds_only(tmp_path):
     path = tmp_path / "rows.tsv"
     path.write_text("text\tlabel\none\x85two\u2028three\t1\n", "utf-8")

@@ -19,6 +19,7 @@ from lpft.estimator import TextClassifier
 from lpft.export import export_run
 from lpft.report import build_report
 from lpft.results.run import Predictions, Run
+from lpft.results.saved import open_saved
 from lpft.results.schema import read_errors
 from lpft.runs.train import train_run
 from lpft.settings.configs import make_config
@@ -264,6 +265,10 @@ def test_the_estimator_abstains_by_the_same_rule(tiny_bert, run, settings, tmp_p
     assert loaded.abstain_below_ == classifier.abstain_below_
     assert loaded.target_coverage == 0.6
     assert TextClassifier.load(run, device="cpu").abstain_below_ == stored
+    with pytest.raises(InputError) as refused:  # it has neither the file nor metrics.json
+        open_saved(tmp_path / "saved").validation()
+    assert "validation.parquet does not exist" in str(refused.value)
+    assert "metrics.json" not in str(refused.value)
     loaded.abstain_below_ = None
     with pytest.raises(InputError, match="no threshold to abstain below"):
         loaded.abstains(["good"])

@@ -418,3 +418,16 @@ def test_predictions_of_lines_go_into_a_file_whole_or_not_at_all(lpft, run, tmp_
     assert lpft("predict", run, "--output", output, stdin=b"good\n" * 100).status == 0
     assert len(lines(output.read_text())) == 100
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_another_backend_is_not_called_another_model():
+    """Each library has fingerprints of its own of one model."""
+    from lpft.errors import InputError
+    from lpft.runs.prediction_job import JobRecord
+
+    torch, onnx = (
+        JobRecord(input="a.csv", model="run", model_sha256=name, options={"backend": name})
+        for name in ("torch", "onnx")
+    )
+    (words,) = torch.differences(onnx)
+    assert str(InputError(words)) == "backend was torch, now onnx"

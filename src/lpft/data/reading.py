@@ -227,11 +227,26 @@ def _check_first_line(path: Path, line: str) -> None:
 def _csv_records(path: Path, delimiter: str, encoding: str | None = None) -> Iterator[list[str]]:
     csv.field_size_limit(sys.maxsize)  # the module's own limit of 128 kB is less than a long text
     # strict: a stray or unclosed quote is an error instead of a field that swallows later rows
-    lines = (line for _, line in read_lines(path, encoding))
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    lines_of_record: list[str] = []
+
+    def lines() -> Iterator[str]:
+        for _, line in read_lines(path, encoding):
+            lines_of_record.append(line)
+            yield line
+
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     first: list[str] = []
     try:
         for record in reader:
+            if any(field[:1] == " " and field.lstrip(" ")[:1] == '"' for field in record):
+                # Either such a text, in quotes of its own, or a blank between delimiter and quote,
+                # as in "a", "b": there the quotes were read as part of the text.
+                record = next(
+                    csv.reader(
+                        lines_of_record, delimiter=delimiter, strict=True, skipinitialspace=True
+                    )
+                )
+            lines_of_record.clear()
             if record:
                 first = first if first else record
                 _check_width(path, reader.line_num, record, first)

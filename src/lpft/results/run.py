@@ -133,7 +133,7 @@ class Predictions:
         path = split_path(folder, PREDICTIONS, split, "parquet")
         where = f"{PREDICTIONS}/{path.name}"
         if not path.is_file():
-            raise UnusableRecord(f"{where} does not exist, though metrics.json has {split}")
+            raise UnusableRecord(f"{where} does not exist")
         try:
             table = pq.read_table(path)
             ids = np.asarray(table["id"].to_pylist(), dtype=np.str_)

@@ -253,7 +253,7 @@ class Counts:
         """Log what was skipped and, with the ``seconds`` of the rows after ``before``, the rate."""
         if self.skipped > 0 and settings.invalid_rows == "skip":
             rows = show_rows(self.first_skipped, self.skipped)
-            logger.warning("no prediction for %s, which had no text", rows)
+            logger.warning("no prediction for %s, which had no valid text", rows)
         if seconds is not None:
             rows_done = self.rows - before
             logger.info(
@@ -331,12 +331,11 @@ class JobRecord(BaseModel):
                 else f"the input was '{self.input}', and '{other.input}' has other contents"
             )
         if self.model_sha256 != other.model_sha256:
-            same = self.model == other.model
-            words.append(
-                f"the model in '{self.model}' has changed"
-                if same
-                else f"the model was that of '{self.model}', not of '{other.model}'"
-            )
+            if self.model != other.model:
+                words.append(f"the model was that of '{self.model}', not of '{other.model}'")
+            elif self.options.get("backend") == other.options.get("backend"):
+                # each library has fingerprints of its own of one model
+                words.append(f"the model in '{self.model}' has changed")
         words += [
             f"{named(name)} was {_in_words(self.options.get(name))}, now {_in_words(value)}"
             for name, value in other.options.items()
