@@ -383,6 +383,13 @@ def test_little_memory_makes_small_batches_and_the_same_products(samples, monkey
     close(np.stack([operator @ column for column in v.T], 1), whole, 1e-12)
 
 
+def test_entries_that_do_not_exist_are_refused_and_no_vector_has_no_product(operator):
+    for rows, columns, says in (([120], [0], "no row 120"), ([0], [-1], "no column -1")):
+        with pytest.raises(InputError, match=says):
+            operator.entries(rows, columns)
+    assert (operator @ np.zeros((120, 0))).shape == (120, 0)
+
+
 def test_float32_is_close_to_float64(samples, kernel):
     operator = NTKOperator(perceptron(), samples, device="cpu")
     close(operator @ np.ones(120), kernel @ np.ones(120), 1e-5)
@@ -508,6 +515,23 @@ def test_ridge_regression_is_the_solution_of_the_linear_system(operator, kernel,
     cross = NTKOperator(perceptron(), others, samples, **DOUBLE)
     table = jacobian_of(perceptron(), others) @ jacobian_of(perceptron(), samples).T
     close(found.predict(cross).ravel(), table @ expected, 1e-8)
+
+
+def test_a_prediction_takes_the_operator_of_others_with_the_inputs_of_training(samples):
+    def operator(*inputs, part="total"):
+        return NTKOperator(perceptron(), *inputs, head="2", part=part, **DOUBLE)
+
+    train, others = samples[:6], samples[6:12]
+    fit = kernel_ridge(operator(train), np.eye(6, 3), 1.0)
+    assert fit.predict(operator(others, train)).shape == (6, 3)
+    for wrong, says in (
+        (operator(train, others), "columns are not those of training"),
+        (operator(others, train.flip(0)), "columns are not those of training"),
+        (operator(others, train, part="ft"), "part='ft'"),
+        (np.eye(18), "is a ndarray"),
+    ):
+        with pytest.raises(InputError, match=says):
+            fit.predict(wrong)
 
 
 def test_a_regression_that_stops_early_says_so(operator, kernel):

@@ -401,8 +401,10 @@ def test_what_needs_samples_with_themselves_says_so():
     equally_many = kernel_of(A[::-1], check_entries=0, check_products=0)
     with pytest.raises(InputError, match="the trace is that of samples with themselves"):
         equally_many.trace()
-    with pytest.raises(InputError, match="expected 1 to 18 of them, found 19"):
-        kernel().eigenvectors(19)
+    for count in (19, 0, 1.5, "2", True, None):
+        with pytest.raises(InputError, match=f"expected 1 to 18 of them, found {count!r}"):
+            kernel().eigenvectors(count)
+    assert len(kernel().eigenvectors(np.int64(2)).values) == 2
     with pytest.raises(InputError, match="expected 6, one per row of the kernel"):
         kernel().label_alignment(LABELS[:5])
 

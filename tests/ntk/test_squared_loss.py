@@ -12,6 +12,7 @@ from sklearn.gaussian_process.kernels import RBF
 from sklearn.kernel_ridge import KernelRidge
 
 from lpft.errors import InputError
+from lpft.ntk import empirical_ntk
 from lpft.ntk.squared_loss import SquaredLoss
 
 RANDOM = np.random.default_rng(0)
@@ -178,3 +179,43 @@ def test_tensors_are_taken_as_arrays():
 def test_what_does_not_fit_is_refused(compute, says):
     with pytest.raises(InputError, match=says):
         compute()
+
+
+def test_kernels_of_other_samples_are_refused_where_they_have_features():
+    """Six others with six others have the shape of six others with the six training samples."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, C))
+    samples, others = torch.randn(2, N, 5)
+    options = {"dtype": torch.float64, "device": "cpu", "head": "2"}
+    train, own, cross = (
+        empirical_ntk(module, *inputs, **options)
+        for inputs in ((samples,), (others,), (others, samples))
+    )
+    loss = SquaredLoss(train, TARGETS, START)
+    expected = flat(cross.numpy()) @ np.linalg.solve(flat(train.numpy()), (TARGETS - START).ravel())
+    np.testing.assert_allclose(loss.mean(cross).ravel(), expected, rtol=1e-6)
+    single = empirical_ntk(module, others, samples, **options | {"dtype": torch.float32})
+    np.testing.assert_allclose(
+        loss.mean(single, strength=1), loss.mean(cross, strength=1), rtol=1e-3
+    )
+    assert loss.posterior(cross, own).mean.shape == (N, C)
+    transposed = empirical_ntk(module, samples, others, **options)
+    for wrong in (own, transposed):
+        with pytest.raises(InputError, match="kernel: its columns are other samples"):
+            loss.outputs(0.1, wrong)
+    with pytest.raises(InputError, match="kernel_own: its columns are other samples"):
+        loss.posterior(cross, train)
+    # Arrays do not say of what they are.
+    assert loss.outputs(0.1, own.numpy()).shape == (N, C)
+
+
+def test_an_alignment_with_a_kernel_between_two_sets_of_equal_size_is_refused():
+    torch.manual_seed(0)
+    module = torch.nn.Linear(5, C)
+    samples, others = torch.randn(2, N, 5)
+    kernel = empirical_ntk(module, samples, device="cpu")
+    between = empirical_ntk(module, samples, others, device="cpu")
+    with pytest.raises(InputError, match="one between two sets of inputs; alignment"):
+        kernel.alignment(between)
+    again = empirical_ntk(module, samples, samples.clone(), device="cpu")
+    assert kernel.alignment(again) == pytest.approx(1)

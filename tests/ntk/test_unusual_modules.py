@@ -648,6 +648,8 @@ def test_heads_of_other_numbers_or_names_are_refused():
     for heads, says in (
         ({"ft": torch.zeros(3, 6, dtype=torch.complex64)}, "complex"),
         ({1: torch.ones(3, 6)}, "name 1"),
+        ({"ft": torch.empty(3, 6, device="meta")}, "no dense tensor"),
+        ({"ft": torch.eye(3, 6).to_sparse()}, "no dense tensor"),
     ):
         with pytest.raises(InputError, match=says):
             empirical_ntks(mlp(), heads, torch.randn(4, 6), head="2", **DOUBLE)

@@ -21,7 +21,8 @@ from torch import Tensor
 from lpft.analysis.inputs import as_array, short_repr
 from lpft.errors import InputError
 from lpft.ntk.job import KernelJob
-from lpft.ntk.operator import NTKOperator
+from lpft.ntk.operator import NTKOperator, Part
+from lpft.ntk.statistics import same_features
 from lpft.progress import progress
 
 Array = NDArray[np.float64]
@@ -228,6 +229,8 @@ class KernelRidge:
         converged: whether the last one is at most the tolerance.
         error_bound: of ``||a - a*||`` for the exact solution a*: the residual's norm over ridge.
         error: of the operator on exact entries; None where none was requested.
+        features: phi of the inputs of training, N x h, and ``part`` of the kernel, as the operator
+            had them.
     """
 
     coefficients: Array
@@ -235,6 +238,8 @@ class KernelRidge:
     converged: bool
     error_bound: float
     error: EntryError | None
+    features: Array
+    part: Part
 
     __repr__ = short_repr
 
@@ -244,11 +249,23 @@ class KernelRidge:
         Raises:
             InputError: its columns are not the inputs of training.
         """
+        expected = "expected NTKOperator(model, others, inputs) with the inputs of training"
+        if not isinstance(operator, NTKOperator):
+            raise InputError(f"the operator is a {type(operator).__name__}: {expected}")
         if operator.shape[1] != self.coefficients.size:
             raise InputError(
-                f"the operator has {operator.shape[1]} columns: expected one of other inputs with "
-                f"the {self.coefficients.size} outputs of training, "
-                "NTKOperator(model, others, inputs)"
+                f"the operator has {operator.shape[1]} columns, and training had "
+                f"{self.coefficients.size} outputs: {expected}"
+            )
+        if operator.part != self.part:
+            raise InputError(
+                f"the operator is of part={operator.part!r}, that of training of "
+                f"part={self.part!r}: expected one part"
+            )
+        if not same_features(operator.features(-1), self.features):
+            raise InputError(
+                f"the features of the operator's columns are not those of training: {expected}, "
+                "in the same order, and the same model"
             )
         predicted = operator.matvec(self.coefficients.ravel())
         return predicted.reshape(operator.samples[0], operator.outputs)
@@ -327,6 +344,8 @@ def kernel_ridge(
         converged=bool(relative <= 1.01 * tolerance + slack),
         error_bound=float(np.linalg.norm(true_residual)) / ridge,
         error=error,
+        features=operator.features(0),
+        part=operator.part,
     )
 
 

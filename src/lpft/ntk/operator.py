@@ -172,6 +172,10 @@ class NTKOperator(LinearOperator):
         """The inputs of the rows."""
         return self._axes[0].inputs
 
+    def features(self, axis: int) -> Array:
+        """phi of the inputs of the rows (axis 0) or the columns (axis -1), N x h."""
+        return self._axes[axis].features.cpu().numpy()
+
     @property
     def needs_gradients(self) -> bool:
         """Whether F is a part of this operator and any of its parameters trains."""
@@ -206,7 +210,7 @@ class NTKOperator(LinearOperator):
         target, source = (self._axes[-1], self._axes[0])[:: 1 if reverse else -1]
         with computed_in(self.options.dtype):
             columns = torch.tensor(np.asarray(vectors, dtype=np.float64)).to(self._device)
-            columns = columns.view(len(source.inputs), self.outputs, -1)
+            columns = columns.view(len(source.inputs), self.outputs, vectors.shape[1])
             result = columns.new_zeros(len(target.inputs), self.outputs, columns.shape[2])
             if self.needs_gradients:
                 for start in range(0, columns.shape[2], self._columns_at_once):
@@ -217,7 +221,7 @@ class NTKOperator(LinearOperator):
                 result += self._pretrain(target, source, columns)
         self.record["products"] += columns.shape[2]
         self.record["seconds"] += perf_counter() - started
-        return result.view(-1, columns.shape[2]).cpu().numpy()
+        return result.flatten(0, 1).cpu().numpy()
 
     def gradient(self, vectors: Array) -> list[dict[str, Tensor]]:
         """``J^T V`` for V (N C x S) over the parameters of F, by name, float64, for each column."""
@@ -285,7 +289,15 @@ class NTKOperator(LinearOperator):
     # --- single entries, exactly
 
     def entries(self, rows: Sequence[int], columns: Sequence[int]) -> Array:
-        """The entries (rows[i], columns[i]) of Theta, by plain autograd of two single samples."""
+        """The entries (rows[i], columns[i]) of Theta, by plain autograd of two single samples.
+
+        Raises:
+            InputError: there is no such row or column.
+        """
+        for name, numbers, size in zip(("row", "column"), (rows, columns), self.shape, strict=True):
+            outside = [number for number in numbers if not 0 <= number < size]
+            if outside:
+                raise InputError(f"there is no {name} {outside[0]}: expected 0 to {size - 1}")
         values = np.zeros(len(rows))
         pairs = list(zip(rows, columns, strict=True))
         for position, (i, j) in enumerate(progress(pairs, "exact entries", unit="entries")):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -119,8 +120,8 @@ class EmpiricalNTK:
         kernel = self.numpy()
         samples, outputs = kernel.shape[:2]
         size = samples * outputs
-        if not 1 <= count <= size:
-            raise InputError(f"eigenvectors: expected 1 to {size} of them, found {count}")
+        if not isinstance(count, Integral) or isinstance(count, bool) or not 1 <= count <= size:
+            raise InputError(f"eigenvectors: expected 1 to {size} of them, found {count!r}")
         # Rounding may leave the two halves different in the last digits: the mean of both is taken.
         matrix = kernel.reshape(size, size)
         values, vectors = eigh((matrix + matrix.T) / 2, subset_by_index=(size - count, size - 1))
@@ -227,9 +228,14 @@ class EmpiricalNTK:
             record=record["record"],
         )
 
-    def _require_own(self, what: str) -> None:
+    @property
+    def is_own(self) -> bool:
+        """Whether its rows and columns are the same samples."""
         # A kernel of asymmetric updates is not symmetric, but its samples have one set of features.
-        if not self.symmetric and not torch.equal(self.row_features, self.column_features):
+        return self.symmetric or torch.equal(self.row_features, self.column_features)
+
+    def _require_own(self, what: str) -> None:
+        if not self.is_own:
             raise InputError(
                 f"{what} is that of samples with themselves, and this kernel is one between two "
                 "sets of inputs: compute it without other inputs"

@@ -10,12 +10,14 @@ Every method is a filter g of K's spectrum: with ``K = V diag(lambda) V^T``, ``V
 gives that of other samples.
 
 Kernels are N x C x M x C, or N x M for ``K ⊗ I_C``; arrays, tensors, or an ``EmpiricalNTK``, which
-stands for its total. Results are NumPy's.
+stands for its total and whose features show whether it is one of the same samples. Results are
+NumPy's.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +26,7 @@ from lpft.analysis.inputs import finite_matrix, short_repr
 from lpft.errors import InputError
 from lpft.ntk.regression.kernels import require_symmetric
 from lpft.ntk.regression.multiclass import positive_part
-from lpft.ntk.statistics import checked_kernel, kernel_matrix
+from lpft.ntk.statistics import checked_kernel, kernel_matrix, same_features
 
 Array = NDArray[np.float64]
 
@@ -75,6 +77,7 @@ class SquaredLoss:
         rows, self._outputs = self._targets.shape
         self._kernel = self._checked("training kernel", kernel, rows, rows)
         require_symmetric(self._kernel, "the squared loss")
+        self._training = kernel
         # K = V diag(lambda) V^T on the directions above rounding: all that is needed at any time t.
         self._values, self._vectors = positive_part(kernel_matrix(self._kernel), "the squared loss")
         self._start = self._start_outputs("start", start, rows)
@@ -125,7 +128,8 @@ class SquaredLoss:
         """
         spectral_filter = _ridge_inverse(_checked_strength(noise, "noise"))
         mean = self._predicted(kernel, start, spectral_filter)
-        own_kernel = self._own(kernel_own, len(mean))
+        own_kernel = self._checked("kernel_own", kernel_own, len(mean), len(mean))
+        _require_columns("kernel_own", kernel_own, kernel)
         cross = kernel_matrix(self._cross(kernel))
         covariance = kernel_matrix(own_kernel) - cross @ self._apply_filter(
             spectral_filter, cross.T
@@ -189,10 +193,9 @@ class SquaredLoss:
 
     def _cross(self, kernel: ArrayLike) -> Array:
         table, _ = checked_kernel(kernel, self._outputs)
-        return self._checked("kernel", table, len(table), len(self._targets))
-
-    def _own(self, kernel: ArrayLike, rows: int) -> Array:
-        return self._checked("kernel_own", kernel, rows, rows)
+        table = self._checked("kernel", table, len(table), len(self._targets))
+        _require_columns("kernel", kernel, self._training)
+        return table
 
     def _checked(self, name: str, kernel: ArrayLike, rows: int, columns: int) -> Array:
         """A kernel of ``rows`` x ``columns`` samples, in the form of the training kernel."""
@@ -217,6 +220,21 @@ class SquaredLoss:
                 "the outputs of these samples before training"
             )
         return offset
+
+
+def _require_columns(name: str, kernel: Any, rows_of: Any) -> None:
+    """Refuse an NTK whose columns are not the samples of another's rows.
+
+    Arrays do not say of which samples they are.
+    """
+    found = getattr(kernel, "column_features", None)
+    expected = getattr(rows_of, "row_features", None)
+    if found is not None and expected is not None and not same_features(found, expected):
+        raise InputError(
+            f"{name}: its columns are other samples than those it belongs to, or of another model, "
+            "as their features differ; expected empirical_ntk(model, others, training) for the "
+            "kernel of others with the training samples, empirical_ntk(model, others) for their own"
+        )
 
 
 def _trained_inverse(time: float) -> Callable[[Array], Array]:

@@ -31,6 +31,9 @@ FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
 MOST_ASYMMETRY = 1e-3
 """Of a kernel that is symmetric up to rounding in any precision; asymmetric SignGD is far above."""
 
+_SAME_FEATURES = 1e-3
+"""Relative difference of features up to which it is rounding in any precision."""
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -560,8 +563,21 @@ def kernel_matrix(kernel: Array) -> Array:
     return kernel.reshape(rows * classes, columns * classes)
 
 
+def same_features(first: Any, second: Any) -> bool:
+    """Whether features [N, h] are those of the same samples in the same order, but for rounding."""
+    a, b = (as_array(features, "features", np.float64) for features in (first, second))
+    if a.shape != b.shape:
+        return False
+    return float(np.linalg.norm(a - b)) <= _SAME_FEATURES * float(np.linalg.norm(b))
+
+
 def _own_kernel(kernel: ArrayLike, why: str) -> tuple[Array, int]:
     """A kernel of samples with themselves, and the axis of its columns; ``why`` it must be one."""
+    if not getattr(kernel, "is_own", True):  # an EmpiricalNTK knows, whatever its shape
+        raise InputError(
+            "kernel: expected one of samples with themselves, found one between two sets of "
+            f"inputs; {why}"
+        )
     table = _table(kernel)
     table, _ = checked_kernel(table, 1 if table.ndim == 2 else None)
     columns = table.ndim // 2

@@ -461,6 +461,8 @@ def check_requests(
         shape = tuple(request.weight.shape)
         if len(shape) != 2 or shape[0] < 1 or shape[1] != width:
             raise InputError(f"request '{name}': expected a head C x {width}, found {shape}")
+        if request.weight.is_meta or request.weight.layout is not torch.strided:
+            raise InputError(f"request '{name}': its head is no dense tensor with numbers in it")
         if request.weight.is_complex():
             raise InputError(f"request '{name}': its head is complex; expected real numbers")
         if not torch.isfinite(request.weight).all():
