@@ -10,9 +10,9 @@ from results.scored_runs import right_of, write_scored
 from lpft.report.answer import answer
 from lpft.report.build import build_report
 from lpft.report.page import Answer, Cases, Fold, Section
-from lpft.report.text import marked_options
+from lpft.report.text import unbroken_options
 from lpft.results.differences import judge_groups
-from lpft.results.exhibits import Table
+from lpft.results.exhibits import Figure, Table
 from lpft.results.groups import group_runs
 from lpft.results.leaderboard import MAJORITY, leaderboard
 from lpft.results.run import find_runs
@@ -151,9 +151,9 @@ def test_data_is_clean_only_where_it_was_checked(tmp_path: Path) -> None:
 def test_options_on_the_page_do_not_break_across_lines(tmp_path: Path) -> None:
     scored(tmp_path, "lp", 5, 10)
     page = build_report(tmp_path).page.read_text(encoding="utf-8")
-    assert "<code>--method</code> auto" in page
-    assert str(marked_options("<b> --no-head-bias, --seeds 5; a--b")) == (
-        "&lt;b&gt; <code>--no-head-bias</code>, <code>--seeds</code> 5; a--b"
+    assert '<span class="option">--method</span> auto' in page
+    assert str(unbroken_options("<b> --head-scale 5; a--b")) == (
+        '&lt;b&gt; <span class="option">--head-scale</span> 5; a--b'
     )
 
 
@@ -262,3 +262,32 @@ def test_runs_of_earlier_versions_have_an_answer(tmp_path: Path) -> None:
     found = answered(tmp_path)
     assert found.subtitle == "Base model minilm · 1 run"
     assert found.lead == "Use LP"
+
+
+def test_rows_that_folds_scored_are_not_counted_twice(tmp_path: Path) -> None:
+    """Linear probing by folds: its 100 validation rows are those that it was trained on."""
+    folder = scored(tmp_path, "lp", 5, 10)
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    data = run["data"] | {
+        "rows": {"train": 100, "validation": 100, "test": 200},
+        "train_class_rows": [50, 50],
+    }
+    folds = {"kind": "folds", "rows": 100, "folds": 5}
+    edit_json(folder / "run.json", data=data, validation=folds)
+    blocks = section(answered(tmp_path), "Data").blocks
+    assert "rows: 100 train and 200 test." in str(blocks[0])
+    (balance,) = (block for block in blocks if isinstance(block, Table) and "class" in block.title)
+    assert [column.name for column in balance.columns] == ["Class", "train", "test"]
+    edit_json(folder / "run.json", validation=folds | {"kind": "held-out", "folds": None})
+    (text, *_) = section(answered(tmp_path), "Data").blocks
+    assert "100 train, 100 validation and 200 test" in str(text)
+
+
+def test_linear_probing_alone_has_no_curve(tmp_path: Path) -> None:
+    """It has a single point, before any epoch."""
+    write_run(tmp_path / "lp", "lp")
+    blocks = section(answered(tmp_path), "Training").blocks
+    assert not any(isinstance(block, Figure) for block in blocks)
+    write_run(tmp_path / "ft", "ft")
+    blocks = section(answered(tmp_path), "Training").blocks
+    assert any(isinstance(block, Figure) for block in blocks)

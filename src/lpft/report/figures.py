@@ -125,12 +125,12 @@ def _rates_of(match: Match) -> str:
 
 
 def training(group: Group) -> Figure | None:
-    """Losses and accuracy along training, a line per run; None where there is no history."""
+    """Losses and accuracy along training, a line per run; None where none has two points."""
     return _curves(group, "training", "During training", TRAINING_CURVES)
 
 
 def norms(group: Group) -> Figure | None:
-    """Feature change and norms along training, a line per run; None where there is no history."""
+    """Feature change and norms along training, a line per run; None where none has two points."""
     names = tuple(name for name, *_ in CURVES if name not in TRAINING_CURVES)
     return _curves(group, "norms", "Features and norms during training", names)
 
@@ -150,7 +150,7 @@ def _curves(group: Group, name: str, title: str, quantities: Sequence[str]) -> F
             for setting in group.settings
             for points in (run.curve(quantity) for run in setting.runs)
         ]
-        if any(line.x for line in lines):
+        if any(len(line.x) > 1 for line in lines):  # a line has two points
             from_zero = quantity in _FROM_ZERO
             panels.append(Panel(axis, "epoch", "", tuple(lines), from_zero=from_zero))
     return figure(name, title, "lines", panels, "history.jsonl of each run") if panels else None

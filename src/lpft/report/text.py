@@ -69,15 +69,15 @@ def environment(*, is_page: bool) -> Environment:
                 formats.whole,
                 formats.with_sd,
             ),
-            *(method_name, metric_name, model_name, marked_options),
+            *(method_name, metric_name, model_name, unbroken_options),
         )
     }
     return jinja
 
 
-def marked_options(sentence: str) -> Markup:
-    """A sentence for a page, with its command line options in the font of code."""
-    return Markup(_OPTION.sub(r"<code>\1</code>", str(escape(sentence))))
+def unbroken_options(sentence: str) -> Markup:
+    """A sentence for a page, whose command line options do not break across lines."""
+    return Markup(_OPTION.sub(r'<span class="option">\1</span>', str(escape(sentence))))
 
 
 def what_was_run(group: Group) -> str:
