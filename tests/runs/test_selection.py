@@ -176,6 +176,16 @@ def test_the_command_resumes_with_the_settings_that_it_began_with(lpft, chosen):
     assert "--method auto" in probe.err  # not that lp takes no --epochs, which nobody gave
 
 
+@pytest.mark.parametrize("option", ["keep-checkpoints", "save-features"])
+def test_what_a_finished_selection_did_not_save_is_not_promised_on_resuming(lpft, chosen, option):
+    before = content(chosen)
+    outcome = lpft("train", "--resume", "--output-dir", chosen, f"--{option}")
+    assert outcome.status == 2
+    assert f"--{option}" in outcome.err
+    assert "leave it out" in outcome.err or "leave out" in outcome.err
+    assert content(chosen) == before
+
+
 def test_texts_that_must_not_stay_are_named_in_the_candidates_too(chosen, settings, tmp_path):
     folder = shutil.copytree(chosen, tmp_path / "auto")
     asked = make_selection(settings | {"texts_in_report": False}, folder)

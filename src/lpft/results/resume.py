@@ -66,46 +66,44 @@ def check_continues(config: RunConfig, record: RunRecord) -> None:
     if not record.began:
         return
     check_same_settings(folder, record.config, config.flat())
-    recorded, requested = (
-        record.config.get("keep_checkpoints", False),
-        config.output.keep_checkpoints,
-    )
-    if requested != recorded and (requested or record.status != "finished"):
-        with_or_without = "with" if recorded else "without"
-        same = "give it" if recorded else "leave it out"
+    check_same_output(folder, record.config, config.output, finished=record.status == "finished")
+
+
+def check_same_output(
+    folder: Path, recorded: Mapping[str, Any], settings: OutputSettings, *, finished: bool
+) -> None:
+    """Refuse to go on with a run, or to reuse a finished one, that lacks what is asked for now.
+
+    That is checkpoints, weights, features or another threshold; and to reuse one with texts where
+    these shall be left out. The candidates that it was chosen from are searched for texts too.
+
+    Raises:
+        InputError: a setting differs from the ``recorded`` one.
+    """
+    checkpoints = recorded.get("keep_checkpoints", False)
+    if settings.keep_checkpoints != checkpoints and (settings.keep_checkpoints or not finished):
+        with_or_without = "with" if checkpoints else "without"
+        same = "give it" if checkpoints else "leave it out"
         raise InputError(
             f"'{folder}' was started {with_or_without} {named('keep_checkpoints=True')}: {same}, "
             f"or give {named('overwrite=True')} to train it again"
         )
-    if record.status != "finished":
+    if not finished:
         return
-    saved = record.config.get("save_model", True)
-    if config.output.save_model and not saved:
+    saved = recorded.get("save_model", True)
+    if settings.save_model and not saved:
         raise InputError(
             f"'{folder}' is finished, but its weights were not saved: give "
             f"{named('save_model=False')} to leave it as it is, or {named('overwrite=True')} to "
             "train it again"
         )
-    if config.output.save_features and not record.config.get("save_features", False):
+    if settings.save_features and not recorded.get("save_features", False):
         raise InputError(
             f"'{folder}' is finished, but its features were not saved: leave out "
             f"{named('save_features')}, or give {named('overwrite=True')} to train it again"
         )
-    check_same_output(folder, record, config.output)
-    if saved and not config.output.save_model:
-        logger.info("%s has its weights already, which stay", folder)
-
-
-def check_same_output(folder: Path, record: RunRecord, settings: OutputSettings) -> None:
-    """Refuse to reuse a finished run where another threshold, or leaving texts out, is asked for.
-
-    The candidates that it was chosen from are searched for texts too.
-
-    Raises:
-        InputError: a setting differs.
-    """
     for name in ("target_accuracy", "target_coverage", "abstain_below"):
-        earlier, requested = record.config.get(name), getattr(settings, name)
+        earlier, requested = recorded.get(name), getattr(settings, name)
         if requested is not None and requested != earlier:
             how = f"without {named(name)}" if earlier is None else f"with {named(name)} {earlier}"
             raise InputError(
@@ -113,14 +111,16 @@ def check_same_output(folder: Path, record: RunRecord, settings: OutputSettings)
                 f"predict {named(name)} {requested}, or give {named('overwrite=True')} to train it "
                 "again"
             )
-    if not settings.texts_in_report and record.config.get("texts_in_report", False):
+    if not settings.texts_in_report and recorded.get("texts_in_report", False):
         files = [folder / ERRORS, *sorted(folder.glob(f"{CANDIDATES}/*/{ERRORS}"))]
-        saved = [str(path.relative_to(folder)) for path in files if path.is_file()]
-        if saved:
+        files_with_texts = [str(path.relative_to(folder)) for path in files if path.is_file()]
+        if files_with_texts:
             raise InputError(
-                f"'{folder}' is finished, with texts in {', '.join(saved)}: remove what is named, "
-                f"or give {named('overwrite=True')} to train it again"
+                f"'{folder}' is finished, with texts in {', '.join(files_with_texts)}: remove what "
+                f"is named, or give {named('overwrite=True')} to train it again"
             )
+    if saved and not settings.save_model:
+        logger.info("%s has its weights already, which stay", folder)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -99,7 +99,6 @@ def train_selection(
     if resume and record is not None:
         _check_same_selection(folder, record, config)
         if record.status == "finished":
-            check_same_output(folder, record, config.output)
             check_inputs_of_finished(folder, record, config.data, config.training)
             logger.info("%s is finished already", folder)
             return RunResult(folder, read_metrics(folder))
@@ -143,7 +142,9 @@ def _check_same_selection(folder: Path, record: RunRecord, config: SelectionConf
             f"'{folder}' contains a single run, not several to choose from: name another "
             f"{named('output_dir')}, or give {named('overwrite=True')} to replace it"
         )
-    check_same_settings(folder, record.selection.settings, config.flat())
+    recorded, finished = record.selection.settings, record.status == "finished"
+    check_same_settings(folder, recorded, config.flat())
+    check_same_output(folder, recorded, config.output, finished=finished)
 
 
 @dataclass
