@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, get_scorer, make_scorer
+from sklearn.metrics import accuracy_score, average_precision_score, get_scorer, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     RandomizedSearchCV,
@@ -157,6 +157,14 @@ def test_labels_come_back_as_they_were_given(model, tmp_path, names):
     right = sum(name == label for name, label in zip(fitted.predict(texts), given, strict=True))
     assert right > 42
     assert fitted.score(texts, given) == right / 60
+    assert fitted.score(texts, np.array(given, dtype=object)) == right / 60
+    weights = np.arange(60.0)
+    expected = accuracy_score(given, fitted.predict(texts), sample_weight=weights)
+    assert fitted.score(texts, given, weights) == pytest.approx(expected)
+    with pytest.raises(InputError, match="of the type given in training"):
+        fitted.score(texts, [0] * 60 if isinstance(names[0], str) else ["0"] * 60)
+    if not isinstance(names[0], bool):
+        assert fitted.score(texts[:1], ["new" if isinstance(names[0], str) else 5]) == 0
     fitted.save(tmp_path / "saved")
     loaded = TextClassifier.load(tmp_path / "saved")
     assert loaded.classes_.tolist() == list(names)

@@ -254,6 +254,38 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         logits = self.logits(texts).astype(np.float64)
         return softmax(logits / self.temperature_, axis=1)
 
+    def score(
+        self,
+        texts: Sequence[Text],
+        labels: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
+        """Accuracy: the share of texts whose class is predicted, weighted where weights are given.
+
+        Labels are read as :meth:`fit` reads them; one that training lacks is never right.
+
+        Raises:
+            InputError: there are no texts, other numbers of labels or weights, or labels are of
+                another type than the classes.
+        """
+        check_is_fitted(self, "model_")
+        texts, label_values = text_list(texts), label_list(labels, "labels")
+        if not texts or len(texts) != len(label_values):
+            raise InputError(
+                f"there are {len(texts)} texts but {len(label_values)} labels: expected a label "
+                "for each of one text or more"
+            )
+        classes = self.classes_.tolist()
+        if isinstance(label_values[0], str) != isinstance(classes[0], str):
+            raise InputError(
+                f"the labels are {show(label_values)} and the classes {show(classes)}: expected "
+                "labels of the type given in training"
+            )
+        predicted = self.predict(texts).tolist()
+        right = [one == label for one, label in zip(predicted, label_values, strict=True)]
+        weights = None if sample_weight is None else _row_weights(sample_weight, len(texts))
+        return float(np.average(right, weights=weights))
+
     def abstains(self, texts: Sequence[Text]) -> NDArray[np.bool_]:
         """Whether the largest probability of each of N texts is below ``abstain_below_``, N.
 
