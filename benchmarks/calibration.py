@@ -17,9 +17,13 @@ from typing import Any
 import numpy as np
 from common import record
 from few_rows import Pool, read_pool
+from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from lpft.analysis.calibration import (
+    HIGHEST_TEMPERATURE,
+    LOWEST_TEMPERATURE,
+    PRIOR_SD,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -38,7 +42,7 @@ from lpft.settings import TrainingSettings, resolve
 from lpft.training.cache import prepare_split
 from lpft.training.fit import fit_classifier
 
-SETS = ("sst2", "trec", "csabstruct", "banking77")
+SETS = ("sst2", "trec", "csabstruct", "banking77", "uci", "cola")
 SIZES = ("8-per-class", "16-per-class", "64-per-class", "500-rows")
 ONLY = {"banking77": ("8-per-class", "16-per-class")}
 SHRINKAGE = (10, 30, 100)
@@ -98,10 +102,23 @@ def temperatures(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "plain": plain,
         **{f"log T times n / (n + {n0})": plain ** (rows / (rows + n0)) for n0 in SHRINKAGE},
         **{
-            f"normal prior of log T, sd {prior}": fit_temperature(logits, labels, prior).temperature
+            f"normal prior of log T, sd {prior}": with_prior(logits, labels, prior)
             for prior in PRIORS
         },
+        "shipped": fit_temperature(logits, labels, PRIOR_SD).temperature,
     }
+
+
+def with_prior(logits: np.ndarray, labels: np.ndarray, sd: float) -> float:
+    """The most probable T if log T is normal around 0, from the rows alone."""
+
+    def cost(log_temperature: float) -> float:
+        nll = len(labels) * negative_log_likelihood(logits, labels, math.exp(log_temperature))
+        return nll + log_temperature**2 / (2 * sd**2)
+
+    bounds = math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE)
+    found = minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-5})
+    return math.exp(found.x)
 
 
 def scores(logits: np.ndarray, labels: np.ndarray, temperature: float) -> tuple[float, float]:

@@ -301,8 +301,9 @@ def test_with_a_prior_the_most_probable_temperature_is_found(rows, scale, sd, se
     fit = fit_temperature(logits, labels, sd)
 
     def cost(log_temperature):
-        nll = -log_softmax(logits / math.exp(log_temperature), axis=1)[np.arange(rows), labels]
-        return nll.sum() + log_temperature**2 / (2 * sd**2)
+        losses = -log_softmax(logits / math.exp(log_temperature), axis=1)
+        own = losses[np.arange(rows), labels].sum()
+        return own + 2 * losses.mean() + log_temperature**2 / (2 * sd**2)
 
     assert fit.reason is None
     assert fit.nll_after == negative_log_likelihood(logits, labels, fit.temperature)
@@ -317,10 +318,19 @@ def test_a_prior_matters_for_few_rows_and_hardly_for_many():
     few = fit_temperature(logits[:10], labels[:10], 0.5).temperature
     assert 1 < few < fit_temperature(logits[:10], labels[:10]).temperature
     # rows that are all right have no plain temperature; the prior gives one
-    right = fit_temperature([[2.0, -1.0], [-1.0, 2.0]], [0, 1], 0.5)
+    right = fit_temperature([[2.0, -1.0], [-1.0, 2.0]] * 50, [0, 1] * 50, 0.5)
     assert right.reason is None
     assert 0.5 < right.temperature < 1
     assert fit_temperature(np.zeros((5, 3)), [0, 1, 2, 0, 1], 0.5).temperature == 1
+
+
+def test_few_rows_that_are_all_right_do_not_sharpen_without_bound():
+    """Two classes with N rows right by a margin m, and hardly any prior: p = (N + 1) / (N + 2)."""
+    for rows, margin in ((4, 3.0), (32, 2.0), (200, 9.0)):
+        logits = np.array([[margin, 0.0], [0.0, margin]])[np.arange(rows) % 2]
+        fit = fit_temperature(logits, np.arange(rows) % 2, 1e3)
+        sure = 1 / (1 + math.exp(-margin / fit.temperature))
+        assert sure == pytest.approx((rows + 1) / (rows + 2), abs=1e-4)
 
 
 def test_dividing_logits_by_t_is_scaling_the_head():

@@ -263,14 +263,15 @@ def test_whatever_decides_a_probe_decides_its_file(problem, folder, calls, monke
     assert probe(scoring="log-loss") == 7
     assert probe(features=features.reshape(-1, WIDTH // 2)[: len(labels)]) == 8
     changes = {"SOLVER": "lbfgs", "STRENGTHS": 5, "FOLDS": 3}
-    changes |= {"SEARCH_TOLERANCE": 1e-3, "TOLERANCE": 1e-6, "MAX_ITERATIONS": 4999}
+    changes |= {"SEARCH_TOLERANCE": 1e-3, "FOLD_TOLERANCE": 1e-4, "TOLERANCE": 1e-6}
+    changes |= {"MAX_ITERATIONS": 4999}
     for number, (name, value) in enumerate(changes.items()):
         with monkeypatch.context() as patch:
             patch.setattr(probing, name, value)
             assert probe() == 9 + number, name
-    assert len(calls) == 14
+    assert len(calls) == 15
     probe()
-    assert len(calls) == 14
+    assert len(calls) == 15
 
 
 def flip(path):

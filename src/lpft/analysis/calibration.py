@@ -184,6 +184,8 @@ def negative_log_likelihood(
 PRIOR_SD = 0.5
 """The prior standard deviation of log T for trained models, by benchmarks/calibration.py."""
 
+_EVEN_ROWS = 2.0
+
 
 @dataclass(frozen=True)
 class TemperatureFit:
@@ -207,8 +209,11 @@ def fit_temperature(
     """The one scalar T that minimises the NLL of ``softmax(f / T)``, within [0.01, 100].
 
     Few rows say little about T. With ``prior_sd`` s it is the one that minimises
-    ``sum_i NLL_i + (log T)^2 / (2 s^2)``, the most probable T if log T is normal around 0 with the
-    standard deviation s: near 1 for few rows, near the plain T for many. There always is one.
+    ``sum_i NLL_i - (k / (N C)) sum_i sum_c log p_ic + (log T)^2 / (2 s^2)``. The last term makes it
+    the most probable T if log T is normal around 0 with the standard deviation s. The middle one
+    counts k = 2 rows more, like the others but with labels spread evenly over the classes: without
+    it a few rows that happen to be all right would sharpen the probabilities. T is then near 1 for
+    few rows, near the plain T for many, and there always is one.
 
     The NLL is convex in ``beta = 1/T`` with the slope ``(1/N) sum_i sum_c p_ic (f_ic - f_iy)``,
     which never decreases; its root is found by Brent's method over log T. The root of the slope
@@ -220,14 +225,15 @@ def fit_temperature(
     ``logits`` [N, C] raw, of the validation split; ``labels`` [N] class indices.
 
     Source: Guo et al., ICML 2017, section 4.2; the same optimum as scikit-learn's
-    ``CalibratedClassifierCV(method="temperature")``.
+    ``CalibratedClassifierCV(method="temperature")``. The further rows: Platt, 1999, whose targets
+    (N + 1) / (N + 2) and 1 / (N + 2) these are for two classes.
     """
     table = logit_matrix(logits)
     indices = class_indices(labels, *table.shape)
     # Differences before sums: the slope of a row whose logits are all equal is exactly 0.
     excess = table - np.take_along_axis(table, indices[:, None], axis=1)
 
-    def slope(log_temperature: float) -> float:
+    def slope(log_temperature: float, excess: NDArray[np.float64] = excess) -> float:
         probabilities = softmax(table / math.exp(log_temperature), axis=1)
         return float(np.average(np.sum(probabilities * excess, axis=1), weights=sample_weight))
 
@@ -238,15 +244,20 @@ def fit_temperature(
     before = nll(1.0)
     lowest, highest = math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE)
     if prior_sd is not None and excess.any():
+        evenly = _EVEN_ROWS / rows
+        excess_of_even = table - table.mean(axis=1, keepdims=True)
 
         def gradient(log_temperature: float) -> float:
             """Of the objective over N, by log T; d (1/T) = -(1/T) d log T."""
             prior = log_temperature / (prior_sd**2 * rows)
-            return prior - slope(log_temperature) / math.exp(log_temperature)
+            slopes = slope(log_temperature) + evenly * slope(log_temperature, excess_of_even)
+            return prior - slopes / math.exp(log_temperature)
 
         def objective(log_temperature: float) -> float:
+            temperature = math.exp(log_temperature)
+            even = -log_softmax(table / temperature, axis=1).mean(axis=1)
             prior = log_temperature**2 / (2 * prior_sd**2 * rows)
-            return nll(math.exp(log_temperature)) + prior
+            return nll(temperature) + evenly * np.average(even, weights=sample_weight) + prior
 
         temperature = math.exp(_lowest_minimum(objective, gradient))
         return TemperatureFit(temperature, None, before, nll(temperature))

@@ -222,15 +222,12 @@ def _deciding_rows(train: SplitInputs) -> dict[str, NDArray[Any]]:
 
 def _probing_facts(features: NDArray[np.float32], classes: int) -> dict[str, Any]:
     """All else on which a probe depends, beside its rows and options."""
-    solver = probing.solver_of(features)
-    streamed = solver == probing.STREAMING_SOLVER
-    search = probing.STREAMED_SEARCH_TOLERANCE if streamed else probing.SEARCH_TOLERANCE
     return {
         "classes": classes,
-        "solver": solver,
+        "solver": probing.solver_of(features),
         "strengths": probing.STRENGTHS,
         "folds": probing.FOLDS,
-        "tolerances": (search, probing.TOLERANCE),
+        "tolerances": (probing.SEARCH_TOLERANCE, probing.FOLD_TOLERANCE, probing.TOLERANCE),
         "max_iterations": probing.MAX_ITERATIONS,
         "versions": [module.__version__ for module in (lpft, np, scipy, sklearn)],
     }
