@@ -256,11 +256,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def score(
         self,
-        texts: Sequence[Text],
-        labels: ArrayLike,
+        X: Sequence[Text],
+        y: ArrayLike,
         sample_weight: ArrayLike | None = None,
     ) -> float:
-        """Accuracy: the share of texts whose class is predicted, weighted where weights are given.
+        """Accuracy: the share of texts X whose class y is predicted, weighted if weights are given.
 
         Labels are read as :meth:`fit` reads them; one that training lacks is never right.
 
@@ -268,12 +268,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             InputError: there are no texts, other numbers of labels or weights, or labels are of
                 another type than the classes.
         """
-        check_is_fitted(self, "model_")
-        texts, label_values = text_list(texts), label_list(labels, "labels")
-        if not texts or len(texts) != len(label_values):
+        predicted, label_values = self.predict(X).tolist(), label_list(y, "labels")
+        if not predicted or len(predicted) != len(label_values):
             raise InputError(
-                f"there are {len(texts)} texts but {len(label_values)} labels: expected a label "
-                "for each of one text or more"
+                f"there are {len(predicted)} texts but {len(label_values)} labels: expected a "
+                "label for each of one text or more"
             )
         classes = self.classes_.tolist()
         if isinstance(label_values[0], str) != isinstance(classes[0], str):
@@ -281,9 +280,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 f"the labels are {show(label_values)} and the classes {show(classes)}: expected "
                 "labels of the type given in training"
             )
-        predicted = self.predict(texts).tolist()
         right = [one == label for one, label in zip(predicted, label_values, strict=True)]
-        weights = None if sample_weight is None else _row_weights(sample_weight, len(texts))
+        weights = None if sample_weight is None else _row_weights(sample_weight, len(predicted))
         return float(np.average(right, weights=weights))
 
     def abstains(self, texts: Sequence[Text]) -> NDArray[np.bool_]:

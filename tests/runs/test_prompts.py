@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_a_run_records_its_prompt_and_the_tokens(run):
 def test_a_run_has_a_page_with_its_command(lpft, run, tmp_path):
     outcome = lpft("report", run, "--output", tmp_path / "page.html")
     assert outcome.status == 0, outcome.err
-    page = html.unescape((tmp_path / "page.html").read_text())
+    page = html.unescape(re.sub("<[^>]+>", "", (tmp_path / "page.html").read_text()))
     assert f"--prompt '{TEMPLATE}' " in page
     assert "--label-words bad=poor" in page
 
