@@ -268,17 +268,18 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             InputError: there are no texts, other numbers of labels or weights, or labels are of
                 another type than the classes.
         """
-        predicted, label_values = self.predict(X).tolist(), label_list(y, "labels")
+        check_is_fitted(self, "model_")
+        label_values, classes = label_list(y, "labels"), self.classes_.tolist()
+        if label_values and isinstance(label_values[0], str) != isinstance(classes[0], str):
+            raise InputError(
+                f"the labels are {show(label_values)} and the classes {show(classes)}: expected "
+                "labels of the type given in training"
+            )
+        predicted = self.predict(X).tolist()
         if not predicted or len(predicted) != len(label_values):
             raise InputError(
                 f"there are {len(predicted)} texts but {len(label_values)} labels: expected a "
                 "label for each of one text or more"
-            )
-        classes = self.classes_.tolist()
-        if isinstance(label_values[0], str) != isinstance(classes[0], str):
-            raise InputError(
-                f"the labels are {show(label_values)} and the classes {show(classes)}: expected "
-                "labels of the type given in training"
             )
         right = [one == label for one, label in zip(predicted, label_values, strict=True)]
         weights = None if sample_weight is None else _row_weights(sample_weight, len(predicted))

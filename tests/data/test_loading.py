@@ -54,6 +54,9 @@ def test_a_file_that_is_only_called_train_has_the_name_of_its_folder(tmp_path, m
     assert load_files(path).name == folder.name
     monkeypatch.chdir(folder)
     assert load_files("Train.csv").name == folder.name
+    (folder / "below").mkdir()
+    monkeypatch.chdir(folder / "below")
+    assert load_files("../Train.csv").name == folder.name
     assert load_files(_csv(folder / "training_2024.csv", ["a", "b"] * 20)).name == "training_2024"
 
 

@@ -172,6 +172,8 @@ def test_a_blank_between_delimiter_and_quote_is_no_part_of_the_field(tmp_path):
     pd.DataFrame({"text": texts, "label": ["x", ' "y"', " z", ""]}).to_csv(path, index=False)
     assert list(read_table(path)["text"]) == texts
     assert list(read_table(path)["label"]) == ["x", ' "y"', " z", ""]
+    path.write_text('text,label\n "Great" he said,x\nb,y\n')
+    assert list(read_table(path)["text"]) == list(pd.read_csv(path)["text"])
     path.write_text('text,label\n"a", "b\nc"\n')
     with pytest.raises(InputError, match="line 2: not valid CSV"):
         read_table(path)

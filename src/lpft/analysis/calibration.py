@@ -185,6 +185,7 @@ PRIOR_SD = 0.5
 """The prior standard deviation of log T for trained models, by benchmarks/calibration.py."""
 
 _EVEN_ROWS = 2.0
+"""Rows with even labels that are counted beside few rows, Platt's number."""
 
 
 @dataclass(frozen=True)
@@ -233,9 +234,10 @@ def fit_temperature(
     # Differences before sums: the slope of a row whose logits are all equal is exactly 0.
     excess = table - np.take_along_axis(table, indices[:, None], axis=1)
 
-    def slope(log_temperature: float, excess: NDArray[np.float64] = excess) -> float:
+    def slope(log_temperature: float, differences: NDArray[np.float64] = excess) -> float:
         probabilities = softmax(table / math.exp(log_temperature), axis=1)
-        return float(np.average(np.sum(probabilities * excess, axis=1), weights=sample_weight))
+        slopes = np.sum(probabilities * differences, axis=1)
+        return float(np.average(slopes, weights=sample_weight))
 
     def nll(temperature: float) -> float:
         return negative_log_likelihood(table, indices, temperature, sample_weight)
@@ -255,9 +257,9 @@ def fit_temperature(
 
         def objective(log_temperature: float) -> float:
             temperature = math.exp(log_temperature)
-            even = -log_softmax(table / temperature, axis=1).mean(axis=1)
+            losses = -log_softmax(table / temperature, axis=1).mean(axis=1)
             prior = log_temperature**2 / (2 * prior_sd**2 * rows)
-            return nll(temperature) + evenly * np.average(even, weights=sample_weight) + prior
+            return nll(temperature) + evenly * np.average(losses, weights=sample_weight) + prior
 
         temperature = math.exp(_lowest_minimum(objective, gradient))
         return TemperatureFit(temperature, None, before, nll(temperature))

@@ -224,7 +224,7 @@ def load_files(
 
 def _data_name(train: Path) -> str:
     """The training file's name, or its folder's where that is any training file's."""
-    name, folder = train.name.partition(".")[0], train.absolute().parent.name
+    name, folder = train.name.partition(".")[0], train.parent.resolve().name
     return folder if folder and name.lower() in _NAMES_OF_ANY_DATA else name
 
 

@@ -241,11 +241,15 @@ def _csv_records(path: Path, delimiter: str, encoding: str | None = None) -> Ite
             if any(field[:1] == " " and field.lstrip(" ")[:1] == '"' for field in record):
                 # Either such a text, in quotes of its own, or a blank between delimiter and quote,
                 # as in "a", "b": there the quotes were read as part of the text.
-                record = next(
-                    csv.reader(
-                        lines_of_record, delimiter=delimiter, strict=True, skipinitialspace=True
-                    )
+                blanks_skipped = csv.reader(
+                    lines_of_record, delimiter=delimiter, strict=True, skipinitialspace=True
                 )
+                try:
+                    record = next(blanks_skipped)
+                except csv.Error:
+                    if "".join(lines_of_record).count('"') % 2:
+                        raise  # a quote that this line does not close
+                    # They enclose a part of the text, as in a, "b" c: it stays as it is.
             lines_of_record.clear()
             if record:
                 first = first if first else record

@@ -434,8 +434,15 @@ def _shift_table(shifts: Sequence[tuple[str, Any]]) -> Table:
 
 def _data(run: Run) -> Iterator[Block]:
     """What was found in the data, with row numbers, and how many rows each class has."""
-    splits = [split for split in run.data.rows if split not in _repeated_splits(run)]
-    rows = [f"{whole(run.data.rows[split])} {split.removeprefix('ood/')}" for split in splits]
+    # Of folds the validation rows are those of training.
+    validation, counted_twice = run.record.validation, tuple[str, ...]()
+    if validation is not None and validation.kind == "folds" and run.data.train_class_rows:
+        counted_twice = ("validation",)
+    rows = [
+        f"{whole(count)} {split.removeprefix('ood/')}"
+        for split, count in run.data.rows.items()
+        if split not in counted_twice
+    ]
     yield say("data", name=run.data.name, rows=rows, classes=len(run.classes))
     findings = run.findings
     if findings is None:
@@ -456,7 +463,7 @@ def _data(run: Run) -> Iterator[Block]:
     counts |= {
         split: np.bincount(labels[labels != UNSEEN], minlength=len(run.classes))
         for split in run.predictions
-        if split in run.metrics and split not in _repeated_splits(run)
+        if split in run.metrics and split not in counted_twice
         if (labels := run.predictions[split].labels) is not None
     }
     order = np.argsort(-sum(counts.values()), kind="stable")[:_MOST_CLASSES]
@@ -469,13 +476,6 @@ def _data(run: Run) -> Iterator[Block]:
     yield from_columns("", title, balance, "")
     if run.data.notes:
         yield Note(say("data_notes", notes=run.data.notes))
-
-
-def _repeated_splits(run: Run) -> tuple[str, ...]:
-    """The validation split where folds of the training rows are its rows."""
-    validation = run.record.validation
-    folds = validation is not None and validation.kind == "folds"
-    return ("validation",) if folds and run.data.train_class_rows else ()
 
 
 def _row_numbers(finding: FindingRecord) -> str:
